@@ -1,0 +1,6 @@
+//go:build race
+
+package demo
+
+// underRace: the race detector makes everything ten times slower.
+const underRace = true

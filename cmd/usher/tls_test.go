@@ -48,7 +48,7 @@ func TestTLSIsVerified(t *testing.T) {
 	t.Parallel()
 	c := startCloud(t, scenario(3, false), "--exec")
 	secure, ca := front(t, c)
-	drain := `- http: {url: "` + secure + `/drain", allow_hosts: [127.0.0.1], timeout: 2s}` + "\n"
+	drain := `- http: {url: "` + secure + `/drain", allow_hosts: [127.0.0.1], timeout: 1m}` + "\n"
 	command := "- command: {script: 'true', timeout: 20s}"
 
 	t.Run("queue", func(t *testing.T) {

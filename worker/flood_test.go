@@ -66,47 +66,53 @@ func (l *counter) into(o *worker.Options) { o.Audit = audit.New(io.Discard, "flo
 // time, what is held stays within its bounds, and no garbage is lost. Not parallel, since
 // it counts goroutines.
 func TestFloodOfGarbage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const good, maxActions = 100, 500
-		s := scenario(good+1, true)
-		s.ScalingGroups[0].Hooks[0].Queue = "" // the test sends them, behind the garbage
-		cloud := newCloudWith(t, simulator.Options{Scenario: s, NoEvents: true})
-		cloud.scaleIn(good)
-		begin := realTime()
-		for i := range floodSize {
-			cloud.send(fmt.Sprintf("garbage %d", i))
-		}
-		for _, a := range cloud.State().Actions {
-			cloud.send(telling(a, nil))
-		}
-		t.Logf("sent after %v", realTime().Sub(begin))
-		cloud.inject(simulator.Fault{Service: "mns", Kind: simulator.FaultLatency, Latency: 10 * time.Millisecond})
-		log := newCounter()
-		r := cloud.start(settings{plans: []worker.Plan{plan(time.Hour, takes(time.Minute))}, change: func(o *worker.Options) {
-			log.into(o)
-			o.MaxActions, o.MaxReceives = maxActions, 2
-		}})
-		start := time.Now()
-		cloud.until(8*time.Minute, "all true notifications are answered", cloud.over)
-		t.Logf("answered after %v, of real time %v", time.Since(start), realTime().Sub(begin))
-		cloud.answered(messages.Continue)
-		cloud.until(time.Hour, "all garbage is quarantined", func() bool { return log.count(audit.Quarantined) >= floodSize && cloud.empty() })
-		r.stop()
-		t.Logf("quarantined after %v, of real time %v; %d held and %d goroutines at the most", time.Since(start), realTime().Sub(begin), log.most, log.goroutines)
-		if len(log.bodies) != floodSize {
-			t.Errorf("%d bodies are on record, want %d", len(log.bodies), floodSize)
-		}
-		if log.most > maxActions {
-			t.Errorf("%d deliveries were held at once, want %d at the most", log.most, maxActions)
-		}
-		// One for each delivery, and those of both ends of the connections.
-		if most := maxActions + 500; log.goroutines > most {
-			t.Errorf("%d goroutines, want %d at the most", log.goroutines, most)
-		}
-		if log.open != 0 {
-			t.Errorf("%d deliveries have no closing record", log.open)
-		}
-	})
+	for name, on := range clouds {
+		t.Run(string(name), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { floodOfGarbage(t, on) })
+		})
+	}
+}
+
+func floodOfGarbage(t *testing.T, on where) {
+	const good, maxActions = 100, 500
+	s := scenario(good+1, true)
+	s.ScalingGroups[0].Hooks[0].Queue = "" // the test sends them, behind the garbage
+	cloud := newCloudWith(t, simulator.Options{Scenario: on(s), NoEvents: true})
+	cloud.scaleIn(good)
+	begin := realTime()
+	for i := range floodSize {
+		cloud.send(fmt.Sprintf("garbage %d", i))
+	}
+	for _, a := range cloud.State().Actions {
+		cloud.send(cloud.telling(a))
+	}
+	t.Logf("sent after %v", realTime().Sub(begin))
+	cloud.inject(simulator.Fault{Service: "mns", Kind: simulator.FaultLatency, Latency: 10 * time.Millisecond})
+	log := newCounter()
+	r := cloud.start(settings{plans: []worker.Plan{plan(time.Hour, takes(time.Minute))}, change: func(o *worker.Options) {
+		log.into(o)
+		o.MaxActions, o.MaxReceives = maxActions, 2
+	}})
+	start := time.Now()
+	cloud.until(8*time.Minute, "all true notifications are answered", cloud.over)
+	t.Logf("answered after %v, of real time %v", time.Since(start), realTime().Sub(begin))
+	cloud.answered(messages.Continue)
+	cloud.until(time.Hour, "all garbage is quarantined", func() bool { return log.count(audit.Quarantined) >= floodSize && cloud.empty() })
+	r.stop()
+	t.Logf("quarantined after %v, of real time %v; %d held and %d goroutines at the most", time.Since(start), realTime().Sub(begin), log.most, log.goroutines)
+	if len(log.bodies) != floodSize {
+		t.Errorf("%d bodies are on record, want %d", len(log.bodies), floodSize)
+	}
+	if log.most > maxActions {
+		t.Errorf("%d deliveries were held at once, want %d at the most", log.most, maxActions)
+	}
+	// One for each delivery, and those of both ends of the connections.
+	if most := maxActions + 500; log.goroutines > most {
+		t.Errorf("%d goroutines, want %d at the most", log.goroutines, most)
+	}
+	if log.open != 0 {
+		t.Errorf("%d deliveries have no closing record", log.open)
+	}
 }
 
 // realTime is the time outside the bubble, for what a test reports.
@@ -178,9 +184,9 @@ func (c *cloud) ended(group string) (n int) {
 // is throttled: the drains of another begin within seconds and end in time.
 func TestFloodOfOneGroup(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachCloud(t, func(t *testing.T, on where) {
 		const due = 5
-		cloud := neighbours(t, clouds[messages.Alibaba], floodSize/10, due)
+		cloud := neighbours(t, on, floodSize/10, due)
 		if _, err := cloud.ScaleIn(groupID, floodSize/10); err != nil {
 			t.Fatal(err)
 		}

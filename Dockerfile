@@ -17,8 +17,10 @@ RUN go mod download
 COPY . .
 ARG VERSION=development
 # timetzdata puts the time zones into the binary (450 KB); zones that are mounted at
-# /usr/share/zoneinfo go first.
+# /usr/share/zoneinfo go first. Nothing is inlined (-l) in the packages of others and in the
+# simulator, of which none is computed with for long: that makes the binary smaller by 0.9 MB.
 RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags timetzdata \
+    -gcflags=github.com/...=-l -gcflags=go.yaml.in/...=-l -gcflags=example.org/usher/simulator=-l \
     -ldflags "-s -w -X main.version=${VERSION}" -o /out/usher ./cmd/usher
 
 FROM ${BASE_IMAGE}

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	maxImage  = 21 << 20
-	maxBinary = 20 << 20
+	maxImage  = 21_000_000
+	maxBinary = 20_000_000
 	user      = "65532:65532"
 )
 
